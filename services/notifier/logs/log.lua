@@ -81,7 +81,7 @@ local function newest(text, count)
   return string.sub(text, start)
 end
 
--- Returns a text, of which only the newest `kept` bytes remain above a limit.
+-- Returns the text of a log, or its newest `kept` bytes if it is longer than a limit; moves the beginning of the log to them.
 local function shorten(log, text, limit, kept)
   local shortened = #text > limit and newest(text, kept) or text
   log.base = log.last - #shortened
@@ -153,12 +153,13 @@ end
 local function read(max_done_bytes, offset)
   local log = load()
   if not log then return false end
-  local text = log.lost and '' or redis.call('GETRANGE', TEXT, integer(math.max(0, offset - log.base)), -1)
-  local record = log.last - log.base > max_done_bytes and execute('HMGET', RECORD, 'status')
+  local record, text = log.last - log.base > max_done_bytes and execute('HMGET', RECORD, 'status'), ''
   if record and is_done(record[1]) then  -- the last append, which cuts the log, is missing
     text = shorten(log, redis.call('GETRANGE', TEXT, 0, -1), max_done_bytes, max_done_bytes)
     text = string.sub(text, math.max(0, offset - log.base) + 1)
     log.sections = sections(log, log.attempt, log.last)
+  elseif not log.lost then
+    text = redis.call('GETRANGE', TEXT, integer(math.max(0, offset - log.base)), -1)
   end
   return {log.base, log.last, log.attempt, log.watchers or '0', text, log.lines, log.sections}
 end
